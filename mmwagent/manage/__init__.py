@@ -1,0 +1,1 @@
+"""Inbound: the management API behind silent authentication."""

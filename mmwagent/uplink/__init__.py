@@ -1,0 +1,1 @@
+"""Outbound: what goes to the master, and what the master orders."""
