@@ -31,4 +31,4 @@ def logger() -> Logger:
 
 def set_level(name: str) -> None:
     """Let through events of the level `name`, one of LEVELS, and above."""
-    _threshold.defaultLogLevel = LogLevel.levelWithName(name)
+    _threshold.setLogLevelForNamespace("", LogLevel.levelWithName(name))

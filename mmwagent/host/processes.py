@@ -47,6 +47,7 @@ class Processes:
         self._ticks_per_second = os.sysconf("SC_CLK_TCK")
         self._boot_time: datetime | None = None
         self._boot_time_lock = Lock()  # a thread that collects facts asks too
+        self._named_lock = Lock()
         self._starts: dict[tuple[int, int], datetime] = {}
 
     def named(self, name: str) -> list[Process]:
@@ -56,10 +57,11 @@ class Processes:
         A file replaced under the running process still counts under its old name. Zombies,
         processes of containers and those that may not be looked into are left out.
         """
-        pids = sorted(int(entry) for entry in os.listdir(self._root) if entry.isdecimal())
-        self._forget_all_but(pids)
-        found = (self._read(pid, name) for pid in pids)
-        return [process for process in found if process is not None]
+        with self._named_lock:
+            pids = sorted(int(entry) for entry in os.listdir(self._root) if entry.isdecimal())
+            self._forget_all_but(pids)
+            found = (self._read(pid, name) for pid in pids)
+            return [process for process in found if process is not None]
 
     def boot_time(self) -> datetime:
         """
