@@ -2,7 +2,7 @@
 # Needed: make, git, Python 3.11 with venv. Variables, on the command line or in the environment:
 PYTHON ?= python3
 T ?= tests
-PEERS ?= xray
+PEERS ?= xray faketime
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -47,7 +47,8 @@ venv: .venv/.stamp ## make .venv with the agent and what its tests need
 peers: ## install the real programs the tests talk to into .peers/bin
 	@$(PYTHON) tools/peers $(PEERS)
 
-run: venv peers ## try it: the agent with a stand-in master and a real Xray
+run: venv ## try it: the agent with a stand-in master and a real Xray
+	@$(PYTHON) tools/peers xray
 	@$(BIN)/python tools/demo
 
 test: venv peers ## run the tests; T=tests.host for a part; ends with the tally
@@ -61,7 +62,8 @@ lint: .venv/.stamp-lint ## check style and types (ruff, mypy)
 	$(BIN)/mypy --scripts-are-modules $(SCRIPTS) || failed=1; \
 	exit $$failed
 
-bench: venv peers ## measure
+bench: venv ## measure
+	@$(PYTHON) tools/peers xray
 	@$(BIN)/python -m benchmarks
 
 dist: .venv/.stamp-build ## build wheel and sdist into dist/

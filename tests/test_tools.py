@@ -510,7 +510,9 @@ class PeersTests(SynchronousTestCase):
         self.patch(os, "access", lambda path, mode: False)
         self.patch(peers.shutil, "which", lambda name: "/usr/bin/" + name)
         self.patch(os, "geteuid", lambda: 1000)
-        error = self.assertRaises(peers.CannotInstall, peers.get_nginx, 1.0)
+        error = self.assertRaises(
+            peers.CannotInstall, peers.get_from_debian, peers.PEERS["nginx"], 1.0
+        )
         self.assertIn("sudo apt-get install nginx", str(error))
 
     def test_nginx_is_not_started(self) -> None:
@@ -568,7 +570,13 @@ class PeersPartsTests(SynchronousTestCase):
         """Each peer has a variable a shell can set."""
         self.assertEqual(
             [peer.variable for peer in peers.PEERS.values()],
-            ["MMW_XRAY", "MMW_PEBBLE", "MMW_PEBBLE_CHALLTESTSRV", "MMW_NGINX"],
+            [
+                "MMW_XRAY",
+                "MMW_PEBBLE",
+                "MMW_PEBBLE_CHALLTESTSRV",
+                "MMW_NGINX",
+                "MMW_FAKETIME",
+            ],
         )
 
     def test_every_go_peer_is_pinned(self) -> None:
