@@ -17,7 +17,11 @@ from twisted.internet.ssl import (
     platformTrust,
     trustRootFromCertificates,
 )
-from twisted.web.client import BrowserLikePolicyForHTTPS
+from twisted.web.client import URI
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
+
+from mmwagent.uplink.proxy import Proxy, Tunnel
 
 CONNECT_DEADLINE = 15.0  # seconds, for one attempt over all addresses of the name
 
@@ -49,13 +53,26 @@ class MasterAddress:
         return urlsplit(self.base).port or (443 if self.secure else 80)
 
     @property
+    def authority(self) -> str:
+        """Return host and port as the Host header has them."""
+        return urlsplit(self.base).netloc
+
+    @property
     def websocket(self) -> str:
         """Return the URL of the WebSocket."""
         return f"ws{self.base.removeprefix('http')}/api/remote/ws"
 
     def report(self, name: str) -> str:
-        """Return the URL to push a report of the type `name` to."""
-        return f"{self.base}/api/remote/{name}"
+        """
+        Return the URL to push a report of the type `name` to.
+
+        For an IPv6 literal it holds a name in its place, since treq cannot read such a URL. The
+        way there does not depend on it, and the Host header is given beside it.
+        """
+        base = self.base
+        if ":" in self.host:
+            base = base.replace(f"[{self.host}]", "ipv6-literal.invalid", 1)
+        return f"{base}/api/remote/{name}"
 
 
 def trust_root(ca_file: str | None) -> TrustRoot:
@@ -72,21 +89,34 @@ def trust_root(ca_file: str | None) -> TrustRoot:
 
 
 def endpoint_to(
-    reactor: object, address: MasterAddress, trust: TrustRoot
+    reactor: Any, address: MasterAddress, trust: TrustRoot, proxy: Proxy | None = None
 ) -> Callable[[], IStreamClientEndpoint]:
     """Return what makes an endpoint for each attempt: names are resolved anew by each."""
 
     def make() -> IStreamClientEndpoint:
-        plain = HostnameEndpoint(
-            reactor, address.host.encode("idna"), address.port, timeout=CONNECT_DEADLINE
-        )
+        endpoint = _directly(reactor, address.host, address.port)
+        if proxy is not None:
+            way = _directly(reactor, proxy.host, proxy.port)
+            endpoint = Tunnel(reactor, way, proxy, address.host, address.port)
         if not address.secure:
-            return plain
-        return wrapClientTLS(optionsForClientTLS(address.host, trustRoot=trust), plain)
+            return endpoint
+        return wrapClientTLS(optionsForClientTLS(address.host, trustRoot=trust), endpoint)
 
     return make
 
 
-def https_policy(trust: TrustRoot) -> BrowserLikePolicyForHTTPS:
-    """Return the policy by which an HTTP agent verifies the master: as `endpoint_to` does."""
-    return BrowserLikePolicyForHTTPS(trust)
+def _directly(reactor: Any, host: str, port: int) -> IStreamClientEndpoint:
+    # Races the addresses of a name, IPv6 and IPv4 (RFC 8305).
+    return HostnameEndpoint(reactor, host.encode("idna"), port, timeout=CONNECT_DEADLINE)
+
+
+@implementer(IAgentEndpointFactory)
+@frozen
+class OneWay:
+    """Has an HTTP agent take the same way for every URL: there is one master."""
+
+    make: Callable[[], IStreamClientEndpoint]
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """Return a new endpoint."""
+        return self.make()

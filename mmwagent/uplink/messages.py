@@ -8,15 +8,26 @@ for what comes from it. Envelope: {"type": str, "payload": object}; a payload ma
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, ClassVar, Protocol
 
 from attrs import field, frozen
 
+MAX_TOKEN = 512  # characters
+
 
 class MalformedMessage(ValueError):
-    """What the master sent is no message; str() says what is wrong with it."""
+    """
+    What the master sent is no message; str() says what is wrong with it.
+
+    `answer` is the message that tells the master so, where it waits for one.
+    """
+
+    def __init__(self, problem: str, answer: Outgoing | None = None) -> None:
+        super().__init__(problem)
+        self.answer = answer
 
 
 class Outgoing(Protocol):
@@ -143,6 +154,63 @@ class ScanResult:
 
 
 @frozen
+class CertUpdate:
+    """
+    What became of an ordered certificate.
+
+    Dates are aware times; they, PEMs and the error are left out where there are none: an empty
+    text makes the master drop the message.
+    """
+
+    TYPE: ClassVar[str] = "cert_update"
+    cert_id: int
+    domain: str
+    success: bool
+    error: str = ""
+    cert_pem: str = field(default="", repr=False)
+    key_pem: str = field(default="", repr=False)
+    issue_date: datetime | None = None
+    expiry_date: datetime | None = None
+
+    def payload(self) -> dict[str, Any]:
+        """Return the payload."""
+        optional: dict[str, Any] = {
+            "cert_pem": self.cert_pem,
+            "key_pem": self.key_pem,
+            "issue_date": rfc3339(self.issue_date) if self.issue_date else "",
+            "expiry_date": rfc3339(self.expiry_date) if self.expiry_date else "",
+            "error": self.error,
+        }
+        required = {"cert_id": self.cert_id, "domain": self.domain, "success": self.success}
+        return {**required, **{name: value for name, value in optional.items() if value}}
+
+
+@frozen
+class DomainLatencyResult:
+    """
+    What a probe found.
+
+    `results` are {"domain", "target": str, "success": bool, "latency_ms": int, "error": str,
+    "nginx_ssl_port": int}, each with all of them.
+    """
+
+    TYPE: ClassVar[str] = "domain_latency_result"
+    request_id: str
+    success: bool
+    results: tuple[Mapping[str, Any], ...] = ()
+    error: str = ""
+
+    def payload(self) -> dict[str, Any]:
+        """Return the payload; `error` only where there is one."""
+        payload: dict[str, Any] = {
+            "request_id": self.request_id,
+            "success": self.success,
+            "results": list(self.results),
+        }
+        return {**payload, "error": self.error} if self.error else payload
+
+
+@frozen
 class AuthResult:
     """The master's answer to `auth`, and to anything that came before it."""
 
@@ -157,7 +225,41 @@ class Other:
     type: str
 
 
-Incoming = AuthResult | Other
+@frozen
+class TokenUpdate:
+    """The master has given this server a new token; the old one is dead there already."""
+
+    server_token: str = field(repr=False)
+    expires_at: datetime | None = None
+
+
+@frozen
+class DomainLatencyProbe:
+    """An order to see how long connections to `domains` take, each within `timeout_ms`."""
+
+    request_id: str
+    domains: tuple[str, ...]
+    timeout_ms: int
+
+
+@frozen
+class CertRequest:
+    """An order to obtain a certificate. `fields` is the whole payload."""
+
+    cert_id: int
+    domain: str
+    fields: Mapping[str, Any] = field(repr=False)
+
+
+@frozen
+class CertDeploy:
+    """An order to put a certificate into place. `fields` is the whole payload."""
+
+    domain: str
+    fields: Mapping[str, Any] = field(repr=False)
+
+
+Incoming = AuthResult | TokenUpdate | DomainLatencyProbe | CertRequest | CertDeploy | Other
 
 
 def encode(message: Outgoing) -> bytes:
@@ -176,19 +278,92 @@ def decode(data: bytes) -> Incoming:
     type_ = envelope.get("type")
     if not isinstance(type_, str):
         raise MalformedMessage(f"type must be a text, not {_named(type_)}")
-    if type_ == "auth_result":
-        return _auth_result(_object(envelope.get("payload"), "the payload of auth_result"))
-    return Other(type_)
+    read = _READERS.get(type_)
+    if read is None:
+        return Other(type_)
+    return read(_object(envelope.get("payload"), f"the payload of {type_}"))
 
 
 def _auth_result(payload: Mapping[str, Any]) -> AuthResult:
     success = payload.get("success")
     if not isinstance(success, bool):
-        raise MalformedMessage(
-            f"auth_result: success must be true or false, not {_named(success)}"
-        )
+        found = _named(success)
+        raise MalformedMessage(f"auth_result: success must be true or false, not {found}")
     message = payload.get("message")
     return AuthResult(success, message if isinstance(message, str) else "")
+
+
+def _token_update(payload: Mapping[str, Any]) -> TokenUpdate:
+    token = checked_token(payload.get("server_token"), "token_update: server_token")
+    return TokenUpdate(token, parse_time(payload.get("expires_at")))
+
+
+def checked_token(value: object, name: str) -> str:
+    """Return `value` as a token fit for a header, or raise MalformedMessage, which tells none."""
+    token = value.strip() if isinstance(value, str) else ""
+    if not re.fullmatch(rf"[!-~]{{1,{MAX_TOKEN}}}", token):
+        raise MalformedMessage(f"{name} is no token; the present one stays")
+    return token
+
+
+def _domain_latency_probe(payload: Mapping[str, Any]) -> DomainLatencyProbe:
+    request_id = payload.get("request_id")
+    if not isinstance(request_id, str):
+        raise MalformedMessage("domain_latency_probe: request_id must be a text")
+
+    def wrong(problem: str) -> MalformedMessage:
+        answer = DomainLatencyResult(request_id, False, error=problem)
+        return MalformedMessage(f"domain_latency_probe: {problem}", answer)
+
+    domains, timeout = payload.get("domains"), payload.get("timeout_ms", 0)
+    if not isinstance(domains, list) or not all(isinstance(name, str) for name in domains):
+        raise wrong("domains must be a list of texts")
+    if isinstance(timeout, bool) or not isinstance(timeout, int):
+        raise wrong(f"timeout_ms must be a whole number, not {_named(timeout)}")
+    return DomainLatencyProbe(request_id, tuple(domains), timeout)
+
+
+def _cert_request(payload: Mapping[str, Any]) -> CertRequest:
+    cert_id, domain = payload.get("cert_id"), payload.get("domain")
+    if isinstance(cert_id, bool) or not isinstance(cert_id, int):
+        raise MalformedMessage("cert_request: cert_id must be a whole number")
+    if not isinstance(domain, str) or not domain:
+        problem = "domain must be a text, and not empty"
+        answer = CertUpdate(cert_id, "", False, problem)
+        raise MalformedMessage(f"cert_request: {problem}", answer)
+    return CertRequest(cert_id, domain, payload)
+
+
+def _cert_deploy(payload: Mapping[str, Any]) -> CertDeploy:
+    domain = payload.get("domain")
+    if not isinstance(domain, str) or not domain:
+        raise MalformedMessage("cert_deploy: domain must be a text, and not empty")
+    return CertDeploy(domain, payload)
+
+
+_READERS: Mapping[str, Callable[[Mapping[str, Any]], Incoming]] = {
+    "auth_result": _auth_result,
+    "token_update": _token_update,
+    "domain_latency_probe": _domain_latency_probe,
+    "cert_request": _cert_request,
+    "cert_deploy": _cert_deploy,
+}
+
+
+def parse_time(text: object) -> datetime | None:
+    """
+    Return an RFC 3339 time, None for anything else.
+
+    The master's have up to nine fractional digits and the zone of its host; what is finer than a
+    microsecond is cut off.
+    """
+    if not isinstance(text, str):
+        return None
+    try:
+        when = datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", text))
+    except ValueError:
+        return None
+    return when if when.tzinfo is not None else None
 
 
 def _from_json(data: bytes) -> object:

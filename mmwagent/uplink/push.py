@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from attrs import define, field
@@ -19,7 +19,13 @@ from mmwagent.bodies import BodyTooLarge, read_body
 from mmwagent.uplink import failures
 from mmwagent.uplink.address import MasterAddress
 from mmwagent.uplink.failures import LinkFailure
-from mmwagent.uplink.messages import Heartbeat, SpeedReport, Traffic, to_json
+from mmwagent.uplink.messages import (
+    Heartbeat,
+    MalformedMessage,
+    SpeedReport,
+    Traffic,
+    to_json,
+)
 
 DEADLINE = 15.0  # seconds for one report, connecting included
 MAX_ANSWER_BYTES = 64 * 1024
@@ -55,6 +61,25 @@ class Push:
         posting.addErrback(_as_link_failure)
         posting.addCallbacks(answered.callback, answered.errback)
         return answered
+
+    def exclusively(
+        self, name: str, take: Callable[[Mapping[str, Any]], Awaitable[None]]
+    ) -> Deferred[None]:
+        """
+        Post to the endpoint `name` and have `take` deal with the answer before any other post.
+
+        Fails with LinkFailure, or as `take` does.
+        """
+
+        async def whole() -> None:
+            await take(await self._exchange(name, b""))
+
+        def start() -> Deferred[None]:
+            running = Deferred.fromCoroutine(whole())
+            return running.addTimeout(DEADLINE, self.clock, onTimeoutCancel=_too_late)
+
+        running: Deferred[None] = self._one_at_a_time.run(start)
+        return running.addErrback(_as_link_failure, MalformedMessage)
 
     def settled(self, seconds: float) -> Deferred[None]:
         """Return a Deferred for the end of all posts so far; after `seconds` they are cut."""
@@ -95,6 +120,7 @@ class Push:
         token = self.token()
         return Headers(
             {
+                "Host": [self.address.authority],
                 "User-Agent": [self.user_agent],
                 "Content-Type": ["application/json"],
                 # Which one the master reads differs from endpoint to endpoint.
@@ -136,8 +162,10 @@ def _too_late(result: object, seconds: float) -> Failure:
     return Failure(LinkFailure(f"the master did not answer within {seconds:.0f} s"))
 
 
-def _as_link_failure(failure: Failure) -> Failure:
-    """Return `failure` in the words of a LinkFailure."""
+def _as_link_failure(failure: Failure, *but: type[Exception]) -> Failure:
+    """Return `failure` in the words of a LinkFailure, unless it is one of `but`."""
+    if failure.check(*but):
+        return failure
     if failure.check(BodyTooLarge):
         return Failure(LinkFailure("the master's answer is too long"))
     return Failure(failures.of(failure))

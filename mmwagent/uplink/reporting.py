@@ -20,7 +20,7 @@ so that no older snapshot follows a newer one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from automat import MethodicalMachine
@@ -46,6 +46,7 @@ class Reporting:
     Sends the reports by the door that is open.
 
     `hurry` is called when HTTP, having worked, fails: the layer above deserves another try.
+    `heard` gets the master's answer to each post.
     `slow` paces the heartbeats of a token that is refused.
     """
 
@@ -58,7 +59,8 @@ class Reporting:
         reports: Reports,
         push: Push,
         slow: Backoff,
-        hurry: Callable[[], None] = lambda: None,
+        hurry: Callable[[], None],
+        heard: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self._clock = clock
         self._cadence = cadence
@@ -66,6 +68,7 @@ class Reporting:
         self._push = push
         self._slow = slow
         self._hurry = hurry
+        self._heard = heard
         self._stint: Stint | None = None
         self._knock: IDelayedCall | None = None
         self._posted_before = False
@@ -151,9 +154,10 @@ class Reporting:
             "HTTP does not work either: {reason}; the master has to pull until it does",
             reason=failure.reason,
         )
-        if self._posted_before:
-            self._hurry()
         self._knock_after(self._pace(failure))
+        # Last, for it may bring a session at once. A refused token is no reason to hurry.
+        if self._posted_before and failure.kind is Kind.UNREACHABLE:
+            self._hurry()
 
     @_machine.output()
     def _only_beat(self) -> None:
@@ -224,6 +228,7 @@ class Reporting:
         return posting
 
     def _went_through(self, answer: Any) -> Any:
+        self._heard(answer)
         self._posted()
         return answer
 

@@ -44,6 +44,7 @@ MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 class Timing:
     """The deadline of each phase, in seconds."""
 
+    connect: float = 20.0  # for the name and TCP, over all of its addresses
     open: float = (
         10.0  # from the TCP connection, over TLS and upgrade, until the WebSocket is open
     )
@@ -74,7 +75,7 @@ class Session:
         self._protocol: _Protocol | None = None
         self._deadline: IDelayedCall | None = None
         self._reason: LinkFailure | None = None
-        self._live = False
+        self.live = False
         self.authenticated: Deferred[Session] = Deferred(lambda _: self._give_up("given up"))
         self.closed: Deferred[LinkFailure] = Deferred()
 
@@ -82,7 +83,7 @@ class Session:
 
     def send(self, message: Outgoing) -> None:
         """Send `message`. Fails with LinkFailure where the session is not live."""
-        if not self._live or self._protocol is None:
+        if not self.live or self._protocol is None:
             raise LinkFailure("the WebSocket is closed")
         try:
             self._protocol.sendMessage(encode(message))
@@ -93,7 +94,7 @@ class Session:
         """Say goodbye and close; a peer that does not answer is cut off after a moment."""
         if self._protocol is None:
             return
-        self._live = False
+        self.live = False
         self._reason = self._reason or LinkFailure("closed by this agent")
         self._within(self._timing.close, "the master did not answer the goodbye")
         self._protocol.sendClose(1000)
@@ -116,34 +117,36 @@ class Session:
         try:
             message = decode(data)
         except MalformedMessage as problem:
-            log.warn("a message of the master was ignored: {problem}", problem=str(problem))
+            log.warn("a message of the master was not understood: {problem}", problem=str(problem))
+            if problem.answer is not None and self.live:
+                self.send(problem.answer)
             return
         if isinstance(message, AuthResult):
             self._answered(message)
-        elif self._live:
+        elif self.live:
             self._receive(message)
 
     def _answered(self, result: AuthResult) -> None:
         if not result.success:
             self._end(failures.of_refusal(result.message))
-        elif not self._live:
-            self._live = True
+        elif not self.live:
+            self.live = True
             self._await_next_ping()
             self.authenticated.callback(self)
 
     def ponged(self) -> None:
         """Note that the peer is alive."""
-        if self._live:
+        if self.live:
             self._await_next_ping()
 
     def closing(self) -> None:
         """Note that the peer says goodbye: it is for it to close, but not for ever."""
-        self._live = False
+        self.live = False
         self._within(self._timing.close, "the master said goodbye")
 
     def lost(self, reason: LinkFailure) -> None:
         """Note the end of the connection, for `reason` unless we know a better one."""
-        self._live = False
+        self.live = False
         self._protocol = None
         self._no_deadline()
         ended = self._reason or reason
@@ -177,7 +180,7 @@ class Session:
     def _end(self, reason: LinkFailure) -> None:
         """Cut the connection; `lost` follows from it."""
         self._reason = self._reason or reason
-        self._live = False
+        self.live = False
         if self._protocol is not None:
             self._protocol.dropConnection(abort=True)
 
@@ -199,6 +202,10 @@ class _Protocol(WebSocketClientProtocol):
     def connectionMade(self) -> None:
         self.session.connected(self)
         super().connectionMade()
+        # Autobahn means to, but looks for its option before it is there.
+        set_no_delay = getattr(self.transport, "setTcpNoDelay", None)
+        if set_no_delay is not None:
+            set_no_delay(True)
 
     def onOpen(self) -> None:
         self.session.opened()
@@ -275,6 +282,7 @@ class Dialer:
         """
         session = Session(self.clock, self.timing, token, receive)
         connecting = self.make_endpoint().connect(self._factory(session))
+        connecting.addTimeout(self.timing.connect, self.clock)
 
         def cancel(_: Deferred[Session]) -> None:
             connecting.cancel()
@@ -296,6 +304,5 @@ class Dialer:
             openHandshakeTimeout=0,
             closeHandshakeTimeout=0,
             serverConnectionDropTimeout=0,
-            tcpNoDelay=True,
         )
         return factory

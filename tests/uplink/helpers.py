@@ -49,11 +49,14 @@ class Peer(WebSocketServerProtocol):
         self.pings = 0
 
     def onMessage(self, payload: bytes, isBinary: bool) -> None:
-        self.got.append(json.loads(payload))
+        message = json.loads(payload)
+        self.got.append(message)
+        if message["type"] == "auth" and self.factory.network.verdict is not None:
+            self.say("auth_result", self.factory.network.verdict)
 
     def onPing(self, payload: bytes) -> None:
         self.pings += 1
-        if self.factory.answers_pings:
+        if self.factory.network.answers_pings:
             self.sendPong(payload)
 
     def say(self, type_: str, payload: object = None) -> None:
@@ -68,6 +71,7 @@ class Network:
     fails_with: Exception | None = None
     hangs: bool = False
     mute: bool = False
+    verdict: dict[str, Any] | None = None
     answers_pings: bool = True
     status: int | None = None
     headers: dict[str, str] = field(factory=dict)
@@ -75,6 +79,8 @@ class Network:
     clients: list[Any] = field(factory=list)
     pumps: list[iosim.IOPump] = field(factory=list)
     connects: int = 0
+    dialled_at: list[float] = field(factory=list)
+    _seen_dials: int = 0
 
     def dialer(self, url: str = "ws://master.test/api/remote/ws", **changes: Any) -> Dialer:
         dialer = Dialer(self.clock, url, "miaomiaowux/0.1", lambda: self)
@@ -82,12 +88,13 @@ class Network:
 
     def connect(self, factory: Any) -> Deferred[Any]:
         self.connects += 1
+        self.dialled_at.append(self.clock.seconds())
         if self.fails_with is not None:
             return fail(Failure(self.fails_with))
         if self.hangs:
             return Deferred()
         server_factory = WebSocketServerFactory(reactor=self.clock)
-        server_factory.answers_pings = self.answers_pings
+        server_factory.network = self
         server_factory.setProtocolOptions(openHandshakeTimeout=0, closeHandshakeTimeout=0)
         server_factory.protocol = Peer
         if self.mute:
@@ -123,6 +130,38 @@ class Network:
     @property
     def peer(self) -> Peer:
         return self.peers[-1]
+
+    def open_sockets(self) -> list[Any]:
+        """Return the connections of the agent's that are open."""
+        return [client for client in self.clients if not client.transport.disconnected]
+
+    def drop(self) -> None:
+        """Cut all connections from the other side."""
+        for peer in self.peers:
+            if not peer.transport.disconnected:
+                peer.transport.abortConnection()
+        self.flush()
+
+    def say(self, message: bytes) -> None:
+        """Send `message` over each open WebSocket."""
+        for peer in self.peers:
+            if isinstance(peer, Peer) and peer.state == peer.STATE_OPEN:
+                peer.sendMessage(message)
+        self.flush()
+
+    def reports(self) -> list[str]:
+        """Return the types of the reports that have come since the last call."""
+        came = []
+        for peer in self.peers:
+            if isinstance(peer, Peer) and getattr(peer, "got", []):
+                came += [message["type"] for message in peer.got if message["type"] != "auth"]
+                peer.got = []
+        return came
+
+    def new_dials(self) -> int:
+        """Return how many dials there were since the last call."""
+        new, self._seen_dials = self.connects - self._seen_dials, self.connects
+        return new
 
     def accept(self) -> None:
         """Have the peer accept the authentication it got."""
@@ -194,12 +233,14 @@ class FakePush:
     hangs: bool = False
     breaks: bool = False
     settling: Deferred[None] | None = None
+    watch: Callable[[str], None] = field(default=lambda type_: None)
     sent: list[Any] = field(factory=list)
     cuts: int = 0
 
     def send(self, report: Any) -> Deferred[Any]:
         if self.breaks:
             raise ZeroDivisionError
+        self.watch(report.TYPE)
         self.sent.append((self.clock.seconds(), report.TYPE))
         if self.hangs:
             return Deferred()

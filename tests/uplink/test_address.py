@@ -26,13 +26,22 @@ class AddressTests(SynchronousTestCase):
                 "m.test",
                 8443,
             ),
-            ("http://[::1]:81", "ws://[::1]:81/api/remote/ws", "http://[::1]:81", "::1", 81),
+            (
+                "http://[::1]:81",
+                "ws://[::1]:81/api/remote/ws",
+                "http://ipv6-literal.invalid:81",
+                "::1",
+                81,
+            ),
         ):
             with self.subTest(base=base):
                 address = MasterAddress(base)
                 self.assertEqual(address.websocket, websocket)
                 self.assertEqual(address.report("traffic"), f"{traffic}/api/remote/traffic")
                 self.assertEqual((address.host, address.port), (host, port))
+                self.assertEqual(
+                    f"{base.split(':')[0]}://{address.authority}", base.split("/a/")[0]
+                )
                 self.assertEqual(address.secure, base.startswith("https"))
 
     def test_endpoints(self) -> None:

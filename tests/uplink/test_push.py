@@ -40,7 +40,7 @@ class Master(Resource):
                 request.method.decode(),
                 request.path.decode(),
                 request.requestHeaders,
-                json.loads(request.content.read()),
+                json.loads(request.content.read() or b"null"),
             )
         )
         request.setResponseCode(self.status)
@@ -103,6 +103,7 @@ class PushTests(SynchronousTestCase):
         self.successResultOf(self.send())
         headers = self.master.requests[0][2]
         for name, value in (
+            ("Host", "master.test"),
             ("Authorization", "Bearer t0k"),
             ("X-Remote-Token", "t0k"),
             ("MM-Remote-Token", "t0k"),
@@ -110,6 +111,14 @@ class PushTests(SynchronousTestCase):
             ("Content-Type", "application/json"),
         ):
             self.assertEqual(headers.getRawHeaders(name), [value])
+
+    def test_ipv6_literal(self) -> None:
+        """A master by its IPv6 address gets that address in the Host header."""
+        self.push.address = MasterAddress("http://[::1]:8080/panel")
+        self.successResultOf(self.send())
+        _, path, headers, _ = self.master.requests[0]
+        self.assertEqual(path, "/panel/api/remote/speed")
+        self.assertEqual(headers.getRawHeaders("Host"), ["[::1]:8080"])
 
     def test_token_of_the_moment(self) -> None:
         """A new token is used from the next report on."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
@@ -25,6 +27,7 @@ class Case(SynchronousTestCase):
         self.clock = Clock()
         self.push = FakePush(self.clock)
         self.hurried = 0
+        self.answers: list[Any] = []
         self.reporting = Reporting(
             self.clock,
             Cadence(),
@@ -32,6 +35,7 @@ class Case(SynchronousTestCase):
             self.push,
             Backoff(lambda: 0.5, base=75),
             self.hurry,
+            self.answers.append,
         )
 
     def hurry(self) -> None:
@@ -114,6 +118,10 @@ class HttpTests(Case):
         self.assertEqual(types.count("speed"), 20)
         self.assertEqual(types.count("traffic"), 1)
         self.assertNotIn("scan_result", types)
+
+    def test_answers(self) -> None:
+        """What the master answers is handed on."""
+        self.assertEqual(self.answers, [{}, {}, {}])
 
     def test_falling_back_again(self) -> None:
         """Each failed dial says so again; the reports go on undisturbed."""
