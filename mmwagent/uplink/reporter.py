@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from attrs import define, field, frozen
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
 from mmwagent.logs import logger
@@ -72,6 +72,7 @@ class Stint:
     _work: list[Periodic] = field(factory=list, init=False)
     _over: bool = field(default=False, init=False)
     _told_xray_boot: datetime | None = field(default=None, init=False)
+    _counting: DeferredLock = field(factory=DeferredLock, init=False)
 
     def start(self) -> None:
         """Begin to report, unless it is over already."""
@@ -108,22 +109,27 @@ class Stint:
         if await self._sent(heartbeat):
             self._told_xray_boot = heartbeat.xray_boot_time
 
-    async def traffic(self) -> None:
+    async def traffic(self) -> bool:
         """
-        Send Xray's counters.
+        Send Xray's counters, and tell whether they went out.
 
         A heartbeat goes before them where Xray was restarted since the last one: from its boot
-        time the master knows that they start from zero again.
+        time the master knows that they start from zero again. One at a time: the master takes an
+        older snapshot after a newer one for a restart.
         """
+        return bool(await self._counting.run(lambda: Deferred.fromCoroutine(self._count())))
+
+    async def _count(self) -> bool:
         try:
             traffic = await self.reports.traffic()
         except NotNow as reason:
             log.debug("no traffic report: {reason}", reason=str(reason))
-            return
+            return False
         if traffic.xray_boot_time != self._told_xray_boot:
             await self.heartbeat()
-        if traffic.xray_boot_time == self._told_xray_boot:
-            await self._sent(traffic)
+        if traffic.xray_boot_time != self._told_xray_boot:
+            return False
+        return await self._sent(traffic)
 
     async def speed(self) -> None:
         """Send the network speed."""

@@ -219,6 +219,11 @@ class Reporting:
     pulled.upon(_posted, enter=pulled, outputs=[_beat_on])
     pulled.upon(_post_failed, enter=pulled, outputs=[_knock_again])
 
+    async def report_traffic(self) -> bool:
+        """Report Xray's counters now, beside the cadence; tell whether they went out."""
+        stint = self._stint
+        return stint is not None and await stint.traffic()
+
     # The HTTP door.
 
     def send(self, message: Any) -> Deferred[Any]:

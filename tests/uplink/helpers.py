@@ -197,6 +197,7 @@ class FakeReports:
     counted: Traffic | Exception = TRAFFIC
     sampled: SpeedReport | Exception = SPEED
     asked: list[str] = field(factory=list)
+    counting: list[Deferred[Traffic]] = field(factory=list)
 
     async def heartbeat(self) -> Heartbeat:
         self.asked.append("heartbeat")
@@ -204,6 +205,8 @@ class FakeReports:
 
     async def traffic(self) -> Traffic:
         self.asked.append("traffic")
+        if self.counting:
+            return await self.counting.pop()
         return _given(self.counted)
 
     async def speed(self) -> SpeedReport:

@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from mmwagent.uplink.failures import LinkFailure
+from mmwagent.uplink.messages import Traffic
 from mmwagent.uplink.reporter import Cadence, Stint
 from tests.uplink.helpers import HEARTBEAT, NOTHING, TRAFFIC, XRAY_BOOT, FakeReports
 
@@ -104,6 +105,20 @@ class StintTests(SynchronousTestCase):
         self.door.fails = True
         self.clock.advance(60)
         self.assertEqual(self.door.types(), ["heartbeat"])
+
+    def test_one_count_at_a_time(self) -> None:
+        """A count asked for beside the cadence waits for the one under way: none overtakes."""
+        first: Deferred[Traffic] = Deferred()
+        stint = self.start(cadence=Cadence(heartbeat=1000, traffic=60, speed=1000))
+        self.door.types()
+        self.reports.counting = [first]
+        self.clock.advance(60)
+        beside = Deferred.fromCoroutine(stint.traffic())
+        self.assertEqual(self.door.types(), [])
+        self.assertEqual(self.reports.asked.count("traffic"), 2)
+        first.callback(TRAFFIC)
+        self.assertTrue(self.successResultOf(beside))
+        self.assertEqual(self.door.types(), ["traffic", "traffic"])
 
     def test_nothing_to_tell(self) -> None:
         """A source without anything true to tell is skipped, asked again, and hinders no other."""

@@ -101,6 +101,36 @@ class WebSocketTests(Case):
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
+class ReportNowTests(Case):
+    """A report beside the cadence."""
+
+    def now(self) -> bool:
+        """Report the counters, and return whether they went out."""
+        reporting = Deferred.fromCoroutine(self.reporting.report_traffic())
+        return bool(self.successResultOf(reporting))
+
+    def test_by_the_open_door(self) -> None:
+        """It goes by the door that is open."""
+        session = self.session()
+        session.types()
+        self.assertTrue(self.now())
+        self.assertEqual(session.types(), ["traffic"])
+        self.reporting.fall_back()
+        self.push.types()
+        self.assertTrue(self.now())
+        self.assertEqual(self.push.types(), ["traffic"])
+
+    def test_no_door(self) -> None:
+        """Without any there is none."""
+        self.assertFalse(self.now())
+
+    def test_refused(self) -> None:
+        """What the door refuses did not go out."""
+        self.reporting.fall_back()
+        self.push.fails_with = DOWN
+        self.assertFalse(self.now())
+
+
 class HttpTests(Case):
     """While the WebSocket is down."""
 
