@@ -29,14 +29,14 @@ venv: .venv/.stamp ## make .venv with the agent and what its tests need
 	    { echo "no virtual environment: on Debian, apt-get install python3-venv" >&2; exit 1; }; }
 	@echo "installing the agent and its test requirements into .venv (half a minute)"
 	@# compat: a plain link to this directory; with any other form twistd finds no plugin here.
-	@$(PIP) install --quiet --editable '.[test]' --config-settings editable_mode=compat
+	@PYTHONWARNINGS=ignore $(PIP) install --quiet --editable '.[test]' --config-settings editable_mode=compat
 	@# Without compiled files a start takes 2 s and 13 MB more.
 	@$(BIN)/python -m compileall -q mmwagent twisted
 	@touch $@
 
 .venv/.stamp-lint: .venv/.stamp
 	@echo "installing the linters into .venv"
-	@$(PIP) install --quiet --editable '.[lint]' --config-settings editable_mode=compat
+	@PYTHONWARNINGS=ignore $(PIP) install --quiet --editable '.[lint]' --config-settings editable_mode=compat
 	@touch $@
 
 .venv/.stamp-build: .venv/.stamp

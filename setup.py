@@ -41,7 +41,7 @@ setup(
         "attrs>=22.2",
     ],
     extras_require={
-        "test": ["hypothesis", "trustme"],
+        "test": ["hypothesis", "setuptools", "trustme", "wheel"],
         "lint": ["mypy", "mypy-zope", "ruff", "types-PyYAML"],
     },
     entry_points={"console_scripts": ["mmw-agent = mmwagent.__main__:main"]},

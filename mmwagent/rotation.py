@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from attrs import define
-from twisted.internet.defer import Deferred
+from attrs import define, field
+from twisted.internet.defer import Deferred, DeferredLock
 
 from mmwagent.credentials import Credentials
 from mmwagent.logs import logger
@@ -19,6 +19,7 @@ class Rotation:
 
     credentials: Credentials
     save: Callable[[str], Deferred[str]]
+    _turn: DeferredLock = field(factory=DeferredLock, init=False)
 
     async def rotate(self, token: str) -> None:
         """
@@ -30,7 +31,8 @@ class Rotation:
         if not self.credentials.rotate(token):
             return
         try:
-            file = await self.save(token)
+            # In turn: the last token to come is the one that stays in the file.
+            file = await self._turn.run(self.save, token)
         except OSError as error:
             log.error(
                 "the master's new token is in force but could not be kept ({reason}): after a"

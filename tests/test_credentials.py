@@ -6,13 +6,15 @@ import hmac
 import os
 import re
 import stat
+import time
 from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from mmwagent.credentials import TOKEN_FILE, Credentials, Scope, kept_child_api_token
+from mmwagent.credentials import GRACE, TOKEN_FILE, Credentials, Scope, kept_child_api_token
 
 SERVER, CHILD = "server-token", "child-token"
 TOKENS = st.none() | st.text(max_size=3)
@@ -167,3 +169,76 @@ class KeptTokenTests(SynchronousTestCase):
         self.directory.parent.mkdir()
         self.directory.write_text("a file")
         self.assertRaises(OSError, kept_child_api_token, str(self.directory))
+
+
+class RotationTests(SynchronousTestCase):
+    """A new server token, and how long the one before it is let in."""
+
+    def setUp(self) -> None:
+        """Take the time from a clock."""
+        self.clock = Clock()
+        self.tokens = Credentials(SERVER, CHILD, self.clock.seconds)
+
+    def opened(self, offered: str) -> set[Scope]:
+        """Return the scopes that `offered` opens."""
+        return {scope for scope in Scope if self.tokens.accepts(offered.encode(), scope)}
+
+    def test_at_once(self) -> None:
+        """The new token opens everything from the very moment, and the child's stays as it is."""
+        self.assertTrue(self.tokens.rotate("new"))
+        self.assertEqual(self.opened("new"), set(Scope))
+        self.assertEqual(self.opened(CHILD), {Scope.PULL})
+        self.assertEqual(self.tokens.server_token, "new")
+
+    def test_grace(self) -> None:
+        """The old token opens what it opened for a minute, for what was under way; then not."""
+        self.tokens.rotate("new")
+        self.clock.advance(GRACE - 0.1)
+        self.assertEqual(self.opened(SERVER), set(Scope))
+        self.clock.advance(0.1)
+        self.assertEqual(self.opened(SERVER), set())
+        self.assertEqual(self.opened("new"), set(Scope))
+
+    def test_one_only(self) -> None:
+        """Only the last of the old tokens is let in, and its minute begins with its own end."""
+        self.tokens.rotate("second")
+        self.clock.advance(50)
+        self.tokens.rotate("third")
+        self.assertEqual(self.opened(SERVER), set())
+        self.clock.advance(59)
+        self.assertEqual(self.opened("second"), set(Scope))
+        self.clock.advance(1)
+        self.assertEqual(self.opened("second"), set())
+
+    def test_the_same(self) -> None:
+        """The token that is in force changes nothing, and gives no old one another minute."""
+        self.tokens.rotate("new")
+        self.clock.advance(30)
+        self.assertFalse(self.tokens.rotate("new"))
+        self.clock.advance(30)
+        self.assertEqual(self.opened(SERVER), set())
+
+    def test_there_and_back(self) -> None:
+        """A rotation back to the old token makes it count for good."""
+        self.tokens.rotate("new")
+        self.tokens.rotate(SERVER)
+        self.clock.advance(3600)
+        self.assertEqual(self.opened(SERVER), set(Scope))
+        self.assertEqual(self.opened("new"), set())
+
+    def test_first_token(self) -> None:
+        """Where there was no server token none is let in for it."""
+        self.tokens = Credentials(None, CHILD, self.clock.seconds)
+        self.tokens.rotate("new")
+        for offered in ("", "None"):
+            self.assertEqual(self.opened(offered), set())
+        self.assertEqual(self.opened(CHILD), {Scope.PULL})
+
+    def test_not_shown(self) -> None:
+        """The text form holds neither the new token nor the old one."""
+        self.tokens.rotate("brand-new")
+        self.assertNotRegex(repr(self.tokens), "server-token|child-token|brand-new")
+
+    def test_monotonic_clock(self) -> None:
+        """The minute is told by a clock that nobody can set."""
+        self.assertIs(Credentials(SERVER).seconds, time.monotonic)

@@ -180,7 +180,7 @@ class SilentChannel(HTTPChannel):
             raise TooLarge
         self._body = body
         self._wait(self.site.idle_timeout, self._late)
-        # The real master does not escape what it puts in a target (protocol.md 1.1).
+        # The real master does not escape what it puts in a target.
         safe = quote_from_bytes(target, PRINTABLE).encode("ascii")
         line = b"%b %b HTTP/1.%b" % (method, safe, version)
         self._vetted = True

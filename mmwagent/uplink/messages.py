@@ -269,7 +269,9 @@ def encode(message: Outgoing) -> bytes:
 
 def to_json(value: object) -> bytes:
     """Return `value` as compact JSON. NaN and infinities raise ValueError: JSON has none."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    # What goes out is made here and holds no circle: to look for one costs a sixth of the time.
+    text = json.dumps(value, separators=(",", ":"), allow_nan=False, check_circular=False)
+    return text.encode("ascii")
 
 
 def decode(data: bytes) -> Incoming:

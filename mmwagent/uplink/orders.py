@@ -7,11 +7,12 @@ run in the order in which they came. None is dropped, and none can end the sessi
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from attrs import define, field
-from twisted.internet.defer import Deferred, DeferredLock
+from twisted.internet.defer import Deferred
 
 from mmwagent.host.latency import Prober
 from mmwagent.logs import logger
@@ -28,6 +29,8 @@ from mmwagent.uplink.messages import (
 )
 
 log = logger()
+
+Job = Callable[[], Awaitable[None]]
 
 
 class Answers(Protocol):
@@ -76,7 +79,7 @@ class Orders:
     rotate: Callable[[str], Awaitable[None]]
     prober: Prober
     certificates: Certificates
-    _turns: dict[str, DeferredLock] = field(factory=dict, init=False)
+    _waiting: dict[str, deque[Job]] = field(factory=dict, init=False)
 
     def take(self, answers: Answers, message: Incoming) -> None:
         """Do what `message` says; its answer, if any, goes to `answers`."""
@@ -92,20 +95,22 @@ class Orders:
             case _:
                 log.debug("{message} is no order for this agent", message=message)
 
-    def _in_turn(self, thing: str, job: Callable[[], Awaitable[None]]) -> None:
+    def _in_turn(self, thing: str, job: Job) -> None:
         """Run `job` after all others for the same `thing`; for no thing, at once."""
         if not thing:
             Deferred.fromCoroutine(_survived(job))
-            return
-        turn = self._turns.setdefault(thing, DeferredLock())
-        turn.run(lambda: Deferred.fromCoroutine(_survived(job))).addCallback(
-            lambda _: self._forget(thing)
-        )
+        elif thing in self._waiting:
+            self._waiting[thing].append(job)
+        else:
+            self._waiting[thing] = deque([job])
+            Deferred.fromCoroutine(self._work_off(thing))
 
-    def _forget(self, thing: str) -> None:
-        turn = self._turns.get(thing)
-        if turn is not None and not turn.locked:
-            del self._turns[thing]
+    async def _work_off(self, thing: str) -> None:
+        # A loop, not a lock: that goes one level deeper for each job that ends at once.
+        waiting = self._waiting[thing]
+        while waiting:
+            await _survived(waiting.popleft())
+        del self._waiting[thing]
 
     async def _rotate(self, order: TokenUpdate) -> None:
         await self.rotate(order.server_token)
@@ -131,7 +136,7 @@ def _answer(answers: Answers, message: Outgoing) -> None:
         )
 
 
-async def _survived(job: Callable[[], Awaitable[None]]) -> None:
+async def _survived(job: Job) -> None:
     try:
         await job()
     except Exception:

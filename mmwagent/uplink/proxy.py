@@ -7,6 +7,7 @@ only sees a tunnel they look the same.
 
 from __future__ import annotations
 
+import re
 from base64 import b64encode
 from collections.abc import Mapping
 from urllib.parse import unquote, urlsplit
@@ -30,6 +31,8 @@ from mmwagent.uplink.failures import LinkFailure
 
 DEADLINE = 15.0  # seconds for the proxy's answer
 MAX_ANSWER = 16 * 1024
+
+_STATUS_LINE = re.compile(rb"HTTP/1\.\d (\d{3})(?: .*)?", re.DOTALL)
 
 
 class UnusableProxy(ValueError):
@@ -142,11 +145,11 @@ class _Digger(Protocol):
             self._fail(LinkFailure("the proxy's answer is too long"))
 
     def _answered(self, head: bytes, rest: bytes) -> None:
-        status = head.split(b"\r\n", 1)[0].decode("ascii", "replace").split(" ", 2)
-        if len(status) < 2 or not status[0].startswith("HTTP/1.") or not status[1].isdigit():
+        match = _STATUS_LINE.fullmatch(head.split(b"\r\n", 1)[0])
+        if match is None:
             self._fail(LinkFailure("what answers for the proxy is no HTTP proxy"))
-        elif not 200 <= int(status[1]) < 300:
-            self._fail(LinkFailure(f"the proxy refused the way to the master: {status[1]}"))
+        elif not 200 <= int(match[1]) < 300:
+            self._fail(LinkFailure(f"the proxy refused the way to the master: {int(match[1])}"))
         else:
             self._open(rest)
 

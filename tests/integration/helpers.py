@@ -66,12 +66,19 @@ class Child(ProcessProtocol):
             pass
 
 
-async def until(true: Callable[[], Any], what: str, patience: float = PATIENCE) -> None:
-    """Wait until `true()` is true; fail after `patience` seconds, naming what was waited for."""
+async def until(
+    true: Callable[[], Any], what: str | Callable[[], str], patience: float = PATIENCE
+) -> None:
+    """
+    Wait until `true()` is true; fail after `patience` seconds, naming what was waited for.
+
+    A text that quotes what a process said is given as a function: it is wanted at the end.
+    """
     deadline = reactor.seconds() + patience
     while not true():
         if reactor.seconds() > deadline:
-            raise AssertionError(f"not within {patience:.0f} s: {what}")
+            said = what() if callable(what) else what
+            raise AssertionError(f"not within {patience:.0f} s: {said}")
         await deferLater(reactor, STEP)
 
 

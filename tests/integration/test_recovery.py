@@ -115,7 +115,7 @@ class RecoveryTests(ProcessCase):
             Deferred.fromCoroutine(ask())
             return bool(seen)
 
-        await until(connected, f"the agent at the master; it said {agent.text}")
+        await until(connected, lambda: f"the agent at the master; it said {agent.text}")
 
     def test_stops(self) -> Deferred[None]:
         """SIGTERM ends the agent within 5 s, and it says goodbye to the master."""
@@ -162,7 +162,8 @@ class ClockTests(ProcessCase):
         )
         record = master.agent("vps")
         await until(
-            lambda: record.heartbeat and len(record.of("speed")) > 2, f"reports; {agent.text}"
+            lambda: record.heartbeat and len(record.of("speed")) > 2,
+            lambda: f"reports; {agent.text}",
         )
         told = record.of("heartbeat")[-1].payload["local_time"]
         offset.write_text("-3600")

@@ -46,7 +46,7 @@ class TlsTests(ProcessCase):
     async def accepted(self, mode: str) -> None:
         """See a heartbeat arrive."""
         record, agent = await self.start("localhost", self.authority, mode)
-        await until(lambda: record.heartbeat, f"a heartbeat over TLS; {agent.text}")
+        await until(lambda: record.heartbeat, lambda: f"a heartbeat over TLS; {agent.text}")
 
     def test_wrong_name(self) -> Deferred[None]:
         """A certificate for another name is refused over wss, and the log says so."""
@@ -75,7 +75,7 @@ class TlsTests(ProcessCase):
     async def refused(self, name: str, trusted: trustme.CA, mode: str, words: str) -> None:
         """See the reason in the log, and nothing at the master."""
         record, agent = await self.start(name, trusted, mode)
-        await until(lambda: words in agent.text, f"{words!r} in the log; {agent.text}")
+        await until(lambda: words in agent.text, lambda: f"{words!r} in the log; {agent.text}")
         self.assertEqual(record.reports, [])
         self.assertEqual(record.auth_attempts, [])
         self.assertNotIn(TOKEN, agent.text)

@@ -41,7 +41,9 @@ class TrafficTests(ProcessCase):
         def arrived() -> bool:
             return traffic.total("user", "downlink", USER) >= came
 
-        await until(arrived, f"{came} bytes as the user's traffic; the agent said {agent.text}")
+        await until(
+            arrived, lambda: f"{came} bytes as the user's traffic; the agent said {agent.text}"
+        )
         for kind, name in (("inbound", "socks-in"), ("outbound", "direct"), ("user", USER)):
             self.within_two_percent(traffic.total(kind, "downlink", name), came)
             self.assertGreater(traffic.total(kind, "uplink", name), 0)

@@ -8,6 +8,7 @@ from typing import Any
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError
 from twisted.internet.error import ConnectionRefusedError
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -296,6 +297,46 @@ class ReceivingTests(Case):
         self.network.flush()
         self.assertEqual(self.received, [Other("pong")])
         self.assertNoResult(session.closed)
+
+    def test_malformed_order(self) -> None:
+        """An order that cannot be understood is answered where the master waits for an answer."""
+        session = self.live()
+        self.network.peer.say("domain_latency_probe", {"request_id": "7-1", "domains": "x"})
+        self.network.peer.say("cert_request", {"cert_id": 4})
+        self.network.peer.say("token_update", {"server_token": ""})
+        self.network.flush()
+        self.assertEqual(self.received, [])
+        self.assertEqual(
+            [
+                (message["type"], message["payload"]["error"])
+                for message in self.network.peer.got[1:]
+            ],
+            [
+                ("domain_latency_result", "domains must be a list of texts"),
+                ("cert_update", "domain must be a text, and not empty"),
+            ],
+        )
+        self.assertEqual(self.network.peer.got[1]["payload"]["request_id"], "7-1")
+        self.assertNoResult(session.closed)
+
+    def test_malformed_order_before_the_answer(self) -> None:
+        """Before the session is live nothing is sent but the authentication."""
+        dialled = self.dial()
+        self.network.peer.say("cert_request", {"cert_id": 4})
+        self.network.flush()
+        self.assertEqual([message["type"] for message in self.network.peer.got], ["auth"])
+        self.network.accept()
+        self.successResultOf(dialled)
+
+    def test_malformed_is_told_once(self) -> None:
+        """The log says what could not be understood, and shows no token."""
+        self.live()
+        with capturedLogs() as events:
+            self.network.peer.say("token_update", {"server_token": "s3cret two"})
+            self.network.flush()
+        (event,) = events
+        self.assertIn("the present one stays", formatEvent(event) or "")
+        self.assertNotIn("s3cret", repr(event))
 
     def test_too_big(self) -> None:
         """A message beyond the limit ends the session; it is never held whole."""

@@ -1,0 +1,1 @@
+"""Measures the agent: `python -m benchmarks`."""
