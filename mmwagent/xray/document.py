@@ -1,4 +1,9 @@
-"""Xray's JSON configuration as a value: how it is read, and what everybody asks of it. Pure."""
+"""
+Xray's JSON configuration as a value: how it is read and written, and what everybody asks of it.
+
+Pure. Order and numbers come out as they went in. Comments are no part of the value: a
+configuration that is read, changed and written has lost them.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,15 @@ import json
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from json.encoder import encode_basestring, encode_basestring_ascii
 from typing import Any
 
 Document = Mapping[str, Any]
 
 # Texts are matched first and kept, so that a "//" within one is no comment.
 _TEXT_OR_COMMENT = re.compile(r'"(?:[^"\\\n]|\\.)*"|//[^\n]*|#[^\n]*|/\*.*?\*/', re.DOTALL)
+
+_HALF_PAIR = re.compile("[\ud800-\udfff]")
 
 # VLESS' `decryption` may hold a key as well as "none"; `key` is a certificate's.
 PRIVATE = frozenset(
@@ -34,11 +42,29 @@ class InvalidDocument(ValueError):
     """A configuration that is not JSON, or not an object; str() says where."""
 
 
+class FloatAsWritten(float):
+    """A number with a fraction or an exponent, which is written again as it was read."""
+
+    __slots__ = ("text",)
+
+    text: str
+
+    def __new__(cls, text: str) -> FloatAsWritten:
+        """Return the number that `text` writes; raise ValueError where it is none."""
+        value = super().__new__(cls, text)
+        value.text = text
+        return value
+
+    def __getnewargs__(self) -> tuple[str]:  # type: ignore[override]  # float's gives a float
+        return (self.text,)
+
+
 def parse(text: str) -> Document:
     """
     Return the configuration in `text`: JSON, in which Xray allows //, # and /* */ comments.
 
-    The order of keys is kept. Raises InvalidDocument.
+    The order of keys is kept, whole numbers are exact, and others come as FloatAsWritten. Raises
+    InvalidDocument.
     """
     try:
         value = _parse_json_or_commented(text)
@@ -51,6 +77,39 @@ def parse(text: str) -> Document:
     if _nested_deeper(value, MOST_NESTED):
         raise InvalidDocument("nested too deeply")
     return value
+
+
+def to_text(document: Document) -> str:
+    """
+    Return `document` as JSON, two blanks a level, as Xray's own documentation shows it.
+
+    What `parse` gave is written with its order and its numbers as they were. Raises ValueError
+    for numbers that JSON does not have.
+    """
+    return _written(document, "\n") + "\n"
+
+
+def _written(value: object, line_end: str) -> str:
+    inner = line_end + "  "
+    if isinstance(value, dict):
+        items = [f"{_quoted(str(key))}: {_written(item, inner)}" for key, item in value.items()]
+        return f"{{{inner}{f',{inner}'.join(items)}{line_end}}}" if items else "{}"
+    if isinstance(value, list | tuple):
+        items = [_written(item, inner) for item in value]
+        return f"[{inner}{f',{inner}'.join(items)}{line_end}]" if items else "[]"
+    if isinstance(value, FloatAsWritten):
+        return value.text
+    return _quoted(value) if isinstance(value, str) else json.dumps(value, allow_nan=False)
+
+
+def _quoted(text: str) -> str:
+    # Half a surrogate pair has no UTF-8: only an escape can keep it.
+    return encode_basestring_ascii(text) if _HALF_PAIR.search(text) else encode_basestring(text)
+
+
+def has_comments(text: str) -> bool:
+    """Return whether `text`, which `parse` takes, holds comments."""
+    return any(match[0][0] != '"' for match in _TEXT_OR_COMMENT.finditer(text))
 
 
 def _parse_json_or_commented(text: str) -> object:
@@ -69,7 +128,7 @@ def _refuse(constant: str) -> object:
 
 
 def _finite(number: str) -> float:
-    value = float(number)
+    value = FloatAsWritten(number)
     if math.isinf(value):
         raise ValueError(f"{number} is too large a number")
     return value

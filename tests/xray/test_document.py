@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
 import string
 from typing import Any
 
@@ -13,13 +15,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from mmwagent.uplink.messages import to_json
 from mmwagent.xray.document import (
     MOST_NESTED,
+    FloatAsWritten,
     InvalidDocument,
+    has_comments,
     inbounds_leading_to,
     objects,
     parse,
     rules,
     section,
     texts,
+    to_text,
     user_inbounds,
     without_private_keys,
 )
@@ -111,6 +116,93 @@ class ParseTests(SynchronousTestCase):
                     self.assertEqual(self.refused(f'{{"v": {nested}}} //'), "nested too deeply")
         deep = parse('{"v": ' + "[" * (MOST_NESTED - 2) + "1" + "]" * (MOST_NESTED - 2) + "}")
         self.assertIn(b"[1]", to_json(without_private_keys(deep)))
+
+
+# As a person or a program may write them: with exponents, needless zeros, any number of digits.
+FLOATS = st.from_regex(
+    r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,2})?", fullmatch=True
+).filter(lambda text: not text.lstrip("-").isdecimal())
+
+
+class WriteTests(SynchronousTestCase):
+    """A configuration is written as it was read."""
+
+    def test_layout(self) -> None:
+        """Two blanks a level, texts as they are, nothing where there is nothing."""
+        text = (
+            '{\n  "b": [\n    1,\n    {\n      "c": "妙<&>"\n    }\n  ],\n'
+            '  "a": {},\n  "d": [],\n  "e": null,\n  "f": true\n}\n'
+        )
+        self.assertEqual(to_text(parse(text)), text)
+        self.assertEqual(to_text({}), "{}\n")
+
+    def test_as_json_writes_it(self) -> None:
+        """It is what Python's json writes with that layout."""
+        value = {"a": [1, 'x"\\\n\x00\x7f', {"b": None}], "c": {"d": [[], {}]}, "e": -1.5}
+        self.assertEqual(to_text(value), json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+    def test_order(self) -> None:
+        """Keys keep their order, which is not that of the alphabet."""
+        names = ["z", "a", "10", "9", "B"]
+        document = parse(json.dumps(dict.fromkeys(names, 0)))
+        self.assertEqual(list(json.loads(to_text(document))), names)
+
+    def test_numbers(self) -> None:
+        """Whole numbers are exact, and others keep each digit that was written."""
+        for number in (
+            "9007199254740993",
+            "123456789012345678901234567890",
+            "1.50",
+            "1E5",
+            "-0.0",
+        ):
+            with self.subTest(number=number):
+                self.assertEqual(
+                    to_text(parse(f'{{"a": {number}}}')), f'{{\n  "a": {number}\n}}\n'
+                )
+
+    @given(text=FLOATS)
+    def test_any_float(self, text: str) -> None:
+        """A number with a fraction or an exponent is the same number, and is written again so."""
+        value = parse(f'{{"a": {text}}}')["a"]
+        self.assertEqual(value, float(text))
+        self.assertIsInstance(value, float)
+        self.assertIn(f" {text}\n", to_text({"a": value}))
+
+    def test_float_copies(self) -> None:
+        """A copy of such a number is written as the number was, however it is made."""
+        value = FloatAsWritten("1.50")
+        for other in (copy.copy(value), copy.deepcopy(value), pickle.loads(pickle.dumps(value))):
+            self.assertEqual(to_text({"a": other}), '{\n  "a": 1.50\n}\n')
+
+    def test_half_a_pair(self) -> None:
+        """A text with half of a surrogate pair stays an escape, for UTF-8 has no such thing."""
+        text = to_text(parse(r'{"a": "\ud800 妙", "b": "\ud83d\ude00"}'))
+        text.encode("utf-8")
+        self.assertEqual(json.loads(text), {"a": "\ud800 妙", "b": "😀"})
+        self.assertIn("😀", text)
+
+    def test_no_json(self) -> None:
+        """What JSON cannot say is not written."""
+        for value in (float("nan"), float("inf")):
+            self.assertRaises(ValueError, to_text, {"a": value})
+        self.assertRaises(TypeError, to_text, {"a": object()})
+
+    @given(value=JSON)
+    def test_any_value(self, value: Any) -> None:
+        """Whatever is written is read again as the same."""
+        self.assertEqual(parse(to_text({"v": value})), {"v": value})
+
+
+class CommentTests(SynchronousTestCase):
+    """Whether there are comments to lose."""
+
+    def test_comments(self) -> None:
+        """Each style counts, and none within a text does."""
+        for text in ("{} // x", "{} # x", "/* x */ {}", '{"a": "//" /**/}'):
+            self.assertTrue(has_comments(text), text)
+        for text in ("{}", '{"a": "// x"}', '{"http://x": "# /* */"}', r'{"a": "\"//"}'):
+            self.assertFalse(has_comments(text), text)
 
 
 class SectionTests(SynchronousTestCase):
