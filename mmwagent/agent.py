@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import autobahn.websocket
+from attrs import frozen
 from treq.client import HTTPClient
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
@@ -26,21 +28,31 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from mmwagent import __version__
 from mmwagent.credentials import Credentials, kept_child_api_token
 from mmwagent.host import command, programs
+from mmwagent.host.backups import Backups
 from mmwagent.host.facts import Facts
 from mmwagent.host.latency import Prober
+from mmwagent.host.launching import Launch
 from mmwagent.host.network import Interfaces, SpeedSampler
-from mmwagent.host.processes import Processes
-from mmwagent.host.programs import ProgramState
+from mmwagent.host.ports import first_free
+from mmwagent.host.processes import Process, Processes
 from mmwagent.host.resolving import resolver
+from mmwagent.host.services import services
+from mmwagent.host.unmanaged import Unmanaged
 from mmwagent.logs import logger
+from mmwagent.manage.control import Action, Control
 from mmwagent.manage.gate import USER_AGENT, Gate
 from mmwagent.manage.listening import Listening
+from mmwagent.manage.nginx import NginxResource
 from mmwagent.manage.probes import ProbesResource
 from mmwagent.manage.pull import PullResource
 from mmwagent.manage.routes import resource, routes
-from mmwagent.manage.services import ServicesResource
+from mmwagent.manage.services import ControlResource, ServicesResource
 from mmwagent.manage.silence import SilentSite
+from mmwagent.manage.sites import SitesResource
 from mmwagent.manage.system import SystemResource
+from mmwagent.manage.xray import XrayResource
+from mmwagent.nginx.apply import NginxApply
+from mmwagent.nginx.layout import Layouts, layouts
 from mmwagent.rotation import Rotation
 from mmwagent.settings import Settings
 from mmwagent.status import Status
@@ -55,11 +67,16 @@ from mmwagent.uplink.push import Push
 from mmwagent.uplink.refresh import TokenRefresh
 from mmwagent.uplink.reporter import Cadence
 from mmwagent.uplink.reporting import Reporting
+from mmwagent.uplink.restarts import ReportedRestarts
 from mmwagent.uplink.service import Uplink
 from mmwagent.uplink.websocket import Dialer
+from mmwagent.xray.apply import XrayApply
+from mmwagent.xray.check import XrayCheck
 from mmwagent.xray.discovery import DEFAULT_PATHS, Discovery
-from mmwagent.xray.inspection import Inspection
+from mmwagent.xray.inspection import Inspection, XrayNow
 from mmwagent.xray.metrics import Metrics
+from mmwagent.xray.places import Places
+from mmwagent.xray.start import XrayStart
 
 log = logger()
 
@@ -108,6 +125,10 @@ class _Parts:
         )
         self.facts = Facts(boot_time=self.processes.boot_time)
         self.prober = Prober(reactor, resolver(reactor), self._client_endpoint)
+        self.run = run
+        self.state = Path(settings.state_directory)
+        self.backups = Backups(self.state / "backups")
+        self.xray_start = XrayStart(self.xray, self.inspection, run, self.in_thread)
 
     def compose(self) -> MultiService:
         self.sampler.setServiceParent(self.agent)
@@ -116,10 +137,9 @@ class _Parts:
         # In pull mode either may be missing; a report without a token is only refused.
         if self.settings.master_server is not None and self.credentials.server_token:
             uplink, reporting = self._uplink(MasterAddress(self.settings.master_server))
-        door = (lambda: reporting.door) if reporting is not None else (lambda: "pull")
         # The door first: as soon as the master hears of us it calls back.
         if self.credentials.any():
-            self._management(door).setServiceParent(self.agent)
+            self._management(reporting).setServiceParent(self.agent)
         else:
             log.warn("the management API is not opened: there is no remote_token to protect it")
         if uplink is not None:
@@ -197,15 +217,26 @@ class _Parts:
 
     # Inbound.
 
-    def _management(self, door: Callable[[], str]) -> Listening:
+    def _management(self, reporting: Reporting | None) -> Listening:
         settings = self.settings
+        # Each needs the other: a file is reloaded by the control, which has the files checked.
+        nginx_files = self._nginx_files(lambda: control)
+        control = self._control(nginx_files, reporting)
         table = routes(
-            PullResource(self.metrics.traffic, self.sampler.speed),
-            ServicesResource(self._service_states),
-            ProbesResource(self.prober),
-            SystemResource(
+            pull=PullResource(self.metrics.traffic, self.sampler.speed),
+            services=ServicesResource(control.states),
+            control=ControlResource(control.act),
+            xray=self._xray_resource(control),
+            nginx=NginxResource(nginx_files, self.in_thread, _now),
+            sites=SitesResource(self.prober, self.in_thread),
+            probes=ProbesResource(self.prober),
+            system=SystemResource(
                 partial(self.in_thread, self.facts.collect),
-                lambda: Status(__version__, settings.connection_mode, door()),
+                lambda: Status(
+                    __version__,
+                    settings.connection_mode,
+                    "pull" if reporting is None else reporting.door,
+                ),
             ),
         )
         gate = Gate(self.credentials, settings.pull_any_user_agent)
@@ -213,6 +244,59 @@ class _Parts:
         host = settings.listen_address or "*"
         where = f"{f'[{host}]' if ':' in host else host}:{settings.listen_port}"
         return Listening(self.reactor, self._server_endpoints, site, where)
+
+    def _control(self, nginx_files: NginxApply, reporting: Reporting | None) -> Control:
+        unmanaged = Unmanaged(self.reactor, self.run, self._running, self._launch, self.state)
+        around: Callable[[Action], Awaitable[None]] = _plainly
+        if reporting is not None:
+            around = ReportedRestarts(self.reactor, reporting.report_traffic).around
+        return Control(
+            self.reactor,
+            services(self.run, unmanaged=unmanaged),
+            {"xray": self.xray, "nginx": self.nginx},
+            self._running,
+            {"xray": self.xray_start.check, "nginx": nginx_files.check},
+            around,
+        )
+
+    async def _running(self, service: str) -> Sequence[Process]:
+        if service == self.xray.name:
+            xray: XrayNow = await self.in_thread(self.inspection.now)
+            return xray.processes
+        found: list[Process] = await self.in_thread(self.processes.named, service)
+        return found
+
+    async def _launch(self, service: str) -> Launch | None:
+        if service == self.xray.name:
+            return await self.xray_start.launch()
+        layout = await self._nginx_layouts()()
+        return Launch(tuple(layout.command()))
+
+    def _nginx_layouts(self) -> Layouts:
+        return layouts(self.nginx.binary, self._nginx_processes, self.run)
+
+    async def _nginx_processes(self) -> list[Process]:
+        return list(await self._running(self.nginx.name))
+
+    def _nginx_files(self, control: Callable[[], Control]) -> NginxApply:
+        return NginxApply(
+            self._nginx_layouts(),
+            self.run,
+            _Later(control),
+            self._nginx_processes,
+            self.in_thread,
+            self.reactor,
+            self.backups,
+        )
+
+    def _xray_resource(self, control: Control) -> XrayResource:
+        inspect = partial(self.in_thread, self.inspection.now)
+        check = XrayCheck(self.xray, self.run, inspect, self.in_thread)
+        apply = XrayApply(
+            check.check, inspect, partial(control.restart, "xray"), self.backups, self.in_thread
+        )
+        places = Places(self.inspection.discovery)
+        return XrayResource(places, inspect, self.xray, apply, first_free, self.in_thread)
 
     def _client_endpoint(self, host: str, port: int, timeout: float) -> IStreamClientEndpoint:
         sort = TCP6ClientEndpoint if ":" in host else TCP4ClientEndpoint
@@ -227,13 +311,20 @@ class _Parts:
         # The first serves IPv4 as well; the second is for a host without IPv6.
         return [six, four]
 
-    async def _service_states(self) -> dict[str, ProgramState]:
-        xray = await self.in_thread(self.inspection.now)
-        nginx = await self.in_thread(self.processes.named, self.nginx.name)
-        return {
-            "xray": await self.xray.state(xray.processes),
-            "nginx": await self.nginx.state(nginx),
-        }
+
+@frozen
+class _Later:
+    """The control, once it is there."""
+
+    control: Callable[[], Control]
+
+    async def reload(self, service: str) -> None:
+        await self.control().reload(service)
+
+
+async def _plainly(action: Callable[[], Awaitable[None]]) -> None:
+    """Restart without reports around it: there is no master to get them."""
+    await action()
 
 
 class _Pool(Service):

@@ -164,7 +164,7 @@ class ApiTests(SynchronousTestCase):
 
     def test_management(self) -> None:
         """The table has each route that is served, and no other."""
-        table: Any = routes(*(Mock() for _ in signature(routes).parameters))
+        table: Any = routes(**{name: Mock() for name in signature(routes).parameters})
         served = sorted([route.method, f"`{route.path}`"] for route in table)
         for readme in readmes():
             rows = readme.table("GET", "`/health`")

@@ -23,10 +23,13 @@ from werkzeug.routing import RequestRedirect
 
 from mmwagent.logs import logger
 from mmwagent.manage.errors import ApiError
+from mmwagent.manage.nginx import NginxResource
 from mmwagent.manage.probes import ProbesResource
 from mmwagent.manage.pull import PullResource
-from mmwagent.manage.services import ServicesResource
+from mmwagent.manage.services import ControlResource, ServicesResource
+from mmwagent.manage.sites import SitesResource
 from mmwagent.manage.system import SystemResource
+from mmwagent.manage.xray import XrayResource
 
 log = logger()
 
@@ -43,19 +46,56 @@ class Route:
 
 
 def routes(
+    *,
     pull: PullResource,
     services: ServicesResource,
+    control: ControlResource,
+    xray: XrayResource,
+    nginx: NginxResource,
+    sites: SitesResource,
     probes: ProbesResource,
     system: SystemResource,
 ) -> tuple[Route, ...]:
-    """Return the routing table."""
+    """
+    Return the routing table, in the README's order.
+
+    Beside the README's own rows stand those that masters and agents of this wire use as well:
+    POST for PUT, config-files for config/files, and endpoints the README does not name.
+    """
     return (
         Route("GET", "/health", system.health),
         Route("GET", "/api/child/services/status", services.status),
+        Route("POST", "/api/child/services/control", control.control),
+        Route("GET", "/api/child/xray/config", xray.config),
+        *_written("/api/child/xray/config", xray.put_config),
+        *_files("/api/child/xray", xray.files, xray.put_file),
+        Route("GET", "/api/child/xray/system-config", xray.system_config),
+        *_written("/api/child/xray/system-config", xray.put_system_config),
+        Route("GET", "/api/child/nginx/config", nginx.config),
+        *_written("/api/child/nginx/config", nginx.write_config),
+        *_files("/api/child/nginx", nginx.files, nginx.write_file),
+        Route("POST", "/api/child/nginx/setup-ssl", nginx.setup_ssl),
+        Route("POST", "/api/child/nginx/clear-stream-port", nginx.clear_stream_port),
+        Route("POST", "/api/child/validate-site", sites.validate),
+        Route("POST", "/api/child/scan", xray.scan),
         Route("POST", "/api/child/domains/latency", probes.latency),
         Route("GET", "/api/child/system/info", system.info),
         Route("GET", "/api/child/traffic", pull.traffic),
         Route("GET", "/api/child/speed", pull.speed),
+    )
+
+
+def _written(path: str, handler: Handler) -> tuple[Route, ...]:
+    """Return the routes of what is written: PUT as the README has it, POST as masters send it."""
+    return (Route("PUT", path, handler), Route("POST", path, handler))
+
+
+def _files(prefix: str, read: Handler, write: Handler) -> tuple[Route, ...]:
+    """Return the routes of a program's configuration files, by both spellings of their path."""
+    return tuple(
+        route
+        for path in (f"{prefix}/config/files", f"{prefix}/config-files")
+        for route in (Route("GET", path, read), *_written(path, write))
     )
 
 

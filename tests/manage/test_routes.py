@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 from urllib.parse import quote_from_bytes
 
 from attrs import frozen
@@ -404,6 +405,10 @@ class TableTests(RoutesTests):
         self.table = routes(
             pull=PullResource(lambda: self.traffic(), lambda: succeed(Speed(102400, 204800))),
             services=ServicesResource(lambda: succeed(states)),
+            control=Mock(),
+            xray=Mock(),
+            nginx=Mock(),
+            sites=Mock(),
             probes=ProbesResource(nobody),
             system=SystemResource(
                 lambda: succeed({"hostname": "h"}), lambda: Status("1.2.3", "auto", "websocket")
