@@ -47,6 +47,19 @@ class ServingTests(SynchronousTestCase):
             with self.subTest(arguments=arguments):
                 self.assertTrue(self.serves(*arguments))
 
+    def test_commands_of_a_moment(self) -> None:
+        """A process that tests, converts, or tells its version serves nobody."""
+        for arguments in (
+            ("version",),
+            ("convert", "pb", "stdin:"),
+            ("api", "lsi"),
+            ("run", "-test", "-config", CONFIG),
+            ("run", "--test", "-c", CONFIG),
+            ("-test", "-c", CONFIG),
+        ):
+            with self.subTest(arguments=arguments):
+                self.assertFalse(self.serves(*arguments))
+
     def test_somebody_elses(self) -> None:
         """A process of other files, with a name that only looks alike, is not counted."""
         for arguments in (
