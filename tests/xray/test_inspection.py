@@ -75,7 +75,7 @@ class ServingTests(SynchronousTestCase):
 
     def test_other_arguments_name_no_file(self) -> None:
         """A word that is no flag, and flags of other names, name no file."""
-        self.assertTrue(self.serves("run", "-test", "c", "config", "-cc=/x", "-configs", "/x"))
+        self.assertTrue(self.serves("run", "-dump", "c", "config", "-cc=/x", "-configs", "/x"))
 
     def test_a_directory_of_files(self) -> None:
         """A process of a configuration directory serves the files in it."""
