@@ -95,13 +95,15 @@ class Intake:
         if seen.value is None:
             return seen
         record.last_seen = self._panel.clock.seconds()
-        before = record.traffic.entries
+        before = record.traffic.newest
         entry = record.traffic.take(seen.value)
+        # What this Xray gave before; a user is in its counters from the first bytes on.
+        again = [counter for counter in entry.fallen if counter in before]
         same_xray = record.xray_boot_time is not None and (
             record.xray_boot_time == record.traffic_xray_boot
         )
-        if before and entry.fallen and same_xray:
-            fallen = " ".join(entry.fallen[0])
+        if again and same_xray:
+            fallen = " ".join(again[0])
             problem = Problem("old-snapshot", f"{fallen} fell though Xray did not restart")
             seen.problems.append(problem)
         record.traffic_xray_boot = record.xray_boot_time

@@ -28,9 +28,11 @@ class TrafficLedger:
 
     The first snapshot counts in full; `first` keeps it for whoever wants to subtract it. A name
     that is missing from a snapshot keeps its last value, as a row in the master's database does.
+    `newest` is the last snapshot alone.
     """
 
     first: Stats | None = None
+    newest: Stats = field(factory=dict)
     last: Stats = field(factory=dict)
     totals: Stats = field(factory=dict)
     entries: int = 0
@@ -50,6 +52,7 @@ class TrafficLedger:
             self.totals[counter] = self.totals.get(counter, 0) + value - before
         if self.first is None:
             self.first = dict(snapshot)
+        self.newest = dict(snapshot)
         self.last.update(snapshot)
         self.entries += 1
         self.restarts += bool(fallen)

@@ -60,10 +60,17 @@ def serving(processes: Iterable[Process], config_paths: Sequence[str]) -> Iterat
     A process that was told of other files is somebody else's. One of which it cannot be seen what
     it reads counts, and so does any where no configuration is known.
     """
-    for process in processes:
+    for process in filter(_serves, processes):
         read = _files_read(process)
         if not config_paths or not read or any(_covers(file, config_paths) for file in read):
             yield process
+
+
+def _serves(process: Process) -> bool:
+    """Tell whether it was started to serve, and not to test, convert or tell its version."""
+    arguments = process.arguments[1:]
+    command = arguments[0] if arguments and not arguments[0].startswith("-") else "run"
+    return command == "run" and not any(word.lstrip("-") == "test" for word in arguments)
 
 
 def _covers(file: str, config_paths: Sequence[str]) -> bool:

@@ -35,6 +35,7 @@ class TrafficSnapshot:
 
 
 NOTHING = TrafficSnapshot({kind: {} for kind in KINDS})
+_ZERO = dict.fromkeys(DIRECTIONS, 0)
 
 
 def snapshot_of(stats: object) -> TrafficSnapshot:
@@ -88,6 +89,10 @@ class Tally:
     traffic of the others a second time; so what it had counted before stays in the sum. So does
     the last count of a server that gives none now. A single server's counters pass as they are:
     there the fall is the very sign by which the master knows a restart.
+
+    A name that a single server no longer gives is zero. A restarted Xray knows no user until the
+    first bytes of that user: unless told of the zero the master would compare those with the
+    counter of the run before, and leave them out.
     """
 
     _last: dict[Any, TrafficSnapshot] = field(factory=dict, init=False)
@@ -97,10 +102,12 @@ class Tally:
         """Take the newest counters of the sources that gave some, all of one moment."""
         several = len(self._last.keys() | newest.keys()) > 1
         for source, snapshot in newest.items():
-            if several and source in self._last:
-                lost = _lost(self._last[source], snapshot)
-                self._carried = added([self._carried, lost])
-            self._last[source] = snapshot
+            last = self._last.get(source, NOTHING)
+            if several:
+                self._carried = added([self._carried, _lost(last, snapshot)])
+                self._last[source] = snapshot
+            else:
+                self._last[source] = _with_zeros(last, snapshot)
 
     def total(self) -> TrafficSnapshot:
         """Return the sum over all that was counted, an empty one before the first count."""
@@ -133,6 +140,15 @@ def _both(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
         "uplink": one["uplink"] + other["uplink"],
         "downlink": one["downlink"] + other["downlink"],
     }
+
+
+def _with_zeros(last: TrafficSnapshot, now: TrafficSnapshot) -> TrafficSnapshot:
+    """Return `now` with a zero for each name that is in `last` alone."""
+    if all(last.stats[kind].keys() <= now.stats[kind].keys() for kind in KINDS):
+        return now  # as nearly always, and there may be 50,000 users
+    return TrafficSnapshot(
+        {kind: {**dict.fromkeys(last.stats[kind], _ZERO), **now.stats[kind]} for kind in KINDS}
+    )
 
 
 def _lost(last: TrafficSnapshot, now: TrafficSnapshot) -> TrafficSnapshot:

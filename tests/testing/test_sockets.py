@@ -298,6 +298,19 @@ class MessageTests(Scene):
         self.assertEqual(self.rules, ["old-snapshot"])
         self.assertEqual(self.record.traffic.total("user", "uplink"), 140)
 
+    def test_late_user(self) -> None:
+        """A user who first appears some reports after a restart, below before, is no breach."""
+        peer = self.login()
+        self.tell(peer, "heartbeat", {**BEAT, "xray_boot_time": BOOT})
+        self.tell(peer, "traffic", stats(100))
+        self.tell(peer, "heartbeat", {**BEAT, "xray_boot_time": "2026-05-01T12:00:00Z"})
+        self.tell(peer, "traffic", {"stats": {"user": {}}})
+        self.tell(peer, "traffic", stats(40))
+        self.assertEqual(self.rules, [])
+        self.assertEqual(self.record.traffic.total("user", "uplink"), 140)
+        self.tell(peer, "traffic", stats(30))
+        self.assertEqual(self.rules, ["old-snapshot"])
+
     def test_xray_restart(self) -> None:
         """A fall after a new xray_boot_time, or without any, is a restart and no breach."""
         peer = self.running()

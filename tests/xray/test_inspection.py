@@ -47,6 +47,19 @@ class ServingTests(SynchronousTestCase):
             with self.subTest(arguments=arguments):
                 self.assertTrue(self.serves(*arguments))
 
+    def test_commands_of_a_moment(self) -> None:
+        """A process that tests, converts, or tells its version serves nobody."""
+        for arguments in (
+            ("version",),
+            ("convert", "pb", "stdin:"),
+            ("api", "lsi"),
+            ("run", "-test", "-config", CONFIG),
+            ("run", "--test", "-c", CONFIG),
+            ("-test", "-c", CONFIG),
+        ):
+            with self.subTest(arguments=arguments):
+                self.assertFalse(self.serves(*arguments))
+
     def test_somebody_elses(self) -> None:
         """A process of other files, with a name that only looks alike, is not counted."""
         for arguments in (
@@ -62,7 +75,7 @@ class ServingTests(SynchronousTestCase):
 
     def test_other_arguments_name_no_file(self) -> None:
         """A word that is no flag, and flags of other names, name no file."""
-        self.assertTrue(self.serves("run", "-test", "c", "config", "-cc=/x", "-configs", "/x"))
+        self.assertTrue(self.serves("run", "-dump", "c", "config", "-cc=/x", "-configs", "/x"))
 
     def test_a_directory_of_files(self) -> None:
         """A process of a configuration directory serves the files in it."""

@@ -161,11 +161,36 @@ class SingleServerTests(SynchronousTestCase):
         self.assertEqual(Tally().total().stats, EMPTY)
 
     def test_a_fall_passes(self) -> None:
-        """A fall is the sign of a restart, and names that are gone are gone."""
+        """A fall is the sign of a restart."""
         tally = Tally()
-        for users in ({"a": (100, 200), "b": (1, 1)}, {"a": (5, 6)}, {"a": (5, 7)}, {}):
+        for users in ({"a": (100, 200), "b": (1, 1)}, {"a": (5, 6), "b": (0, 2)}):
             tally.count({"xray": snapshot(users)})
             self.assertEqual(tally.total(), snapshot(users))
+
+    def test_names_that_are_gone(self) -> None:
+        """A name that is no longer given is zero, for as long as it is not given again."""
+        tally = Tally()
+        tally.count({"xray": snapshot({"a": (100, 200), "b": (1, 1)}, x=(9, 9))})
+        gone = snapshot({"a": (0, 0), "b": (0, 0)}, x=(0, 0))
+        for _ in range(2):
+            tally.count({"xray": NOTHING})
+            self.assertEqual(tally.total(), gone)
+        tally.count({"xray": snapshot({"a": (5, 6), "c": (7, 8)})})
+        self.assertEqual(
+            tally.total(), snapshot({"a": (5, 6), "b": (0, 0), "c": (7, 8)}, x=(0, 0))
+        )
+        self.assertEqual(NOTHING.stats, EMPTY)
+
+    def test_first_bytes_after_a_restart(self) -> None:
+        """A user who comes back some reports after a restart counts in full at the master."""
+        for first in (60, 100, 300):  # below, at and above what the user had before
+            with self.subTest(first=first):
+                tally, ledger = Tally(), TrafficLedger()
+                runs: list[dict[str, tuple[int, int]]] = [{"a": (100, 0)}, {}, {"a": (first, 0)}]
+                for users in runs:
+                    tally.count({"xray": snapshot(users)})
+                    ledger.take(flat(tally.total()))
+                self.assertEqual(ledger.total("user", "uplink"), 100 + first)
 
     def test_no_answer(self) -> None:
         """Where nothing was heard the last count stays."""
