@@ -2,7 +2,7 @@
 # Needed: make, git, Python 3.11 with venv. Variables, on the command line or in the environment:
 PYTHON ?= python3
 T ?= tests
-PEERS ?= xray faketime
+PEERS ?= xray nginx faketime
 
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
