@@ -381,8 +381,9 @@ class RealTests(TestCase):
         """Start what ends at once."""
         self.script = "echo one; echo two >&2; exit 23"
         await self.unmanaged.control("x", "start")
-        for _ in range(100):  # on a busy machine it may live a moment longer
-            if not (await self.unmanaged.state("x")).active:
+        for _ in range(200):  # on a busy machine it takes its time to begin, and to end
+            ended = not (await self.unmanaged.state("x")).active
+            if ended and len(await self.unmanaged.last_lines("x")) == 2:
                 break
             await deferLater(reactor, 0.05)
         self.assertFalse((await self.unmanaged.state("x")).active)

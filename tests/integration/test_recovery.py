@@ -7,14 +7,14 @@ import os
 import sys
 from pathlib import Path
 from signal import SIGTERM
-from typing import Any
 
 import treq
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
 from mmwagent.testing.xray import free_port, serving
-from tests.integration.helpers import TOKEN, USER, Child, ProcessCase, until
+from tests.integration.helpers import PATIENCE, STEP, TOKEN, USER, Child, ProcessCase, until
 
 
 class RecoveryTests(ProcessCase):
@@ -100,22 +100,20 @@ class RecoveryTests(ProcessCase):
 
     async def heartbeat_at(self, port: int, agent: Child) -> None:
         """Wait until the master at `port` has the agent connected."""
-        seen: list[Any] = []
+        deadline = reactor.seconds() + PATIENCE
+        while not await self.connected_at(port):
+            self.assertLess(reactor.seconds(), deadline, f"not connected; {agent.text}")
+            await deferLater(reactor, STEP)
 
-        async def ask() -> None:
-            try:
-                url = f"http://127.0.0.1:{port}/standin/agents"
-                response = await treq.get(url, persistent=False, timeout=2)
-                agents = json.loads(await response.content())["agents"]
-            except Exception:
-                return
-            seen[:] = [a for a in agents if a["name"] == "vps" and a["websocket"]]
-
-        def connected() -> bool:
-            Deferred.fromCoroutine(ask())
-            return bool(seen)
-
-        await until(connected, lambda: f"the agent at the master; it said {agent.text}")
+    async def connected_at(self, port: int) -> bool:
+        """Ask the master at `port` whether the agent has a session; no while it is away."""
+        url = f"http://127.0.0.1:{port}/standin/agents"
+        try:
+            response = await treq.get(url, persistent=False, timeout=2)
+            agents = json.loads(await response.content())["agents"]
+        except Exception:
+            return False
+        return any(agent["name"] == "vps" and agent["websocket"] for agent in agents)
 
     def test_stops(self) -> Deferred[None]:
         """SIGTERM ends the agent within 5 s, and it says goodbye to the master."""
