@@ -147,8 +147,11 @@ class _Parts:
         _say_what_is_slow()
         return self.agent
 
-    def in_thread(self, function: Callable[..., Any], *arguments: Any) -> Deferred[Any]:
-        return deferToThreadPool(self.reactor, self.reactor.getThreadPool(), function, *arguments)
+    def in_thread(
+        self, function: Callable[..., Any], *arguments: Any, **named: Any
+    ) -> Deferred[Any]:
+        pool = self.reactor.getThreadPool()
+        return deferToThreadPool(self.reactor, pool, function, *arguments, **named)
 
     def pool(self) -> HTTPConnectionPool:
         pool = _Pool(self.reactor)

@@ -124,6 +124,10 @@ class Unmanaged:
 
     async def _start(self, service: str) -> None:
         launch = await self._launch(service)
+        try:
+            self.outputs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as problem:
+            raise ServiceFailed(f"no place for what {service} says: {problem}") from problem
         argv = [_DETACHED, "sh", launch.directory, str(self._output(service)), *launch.argv]
         argv = ["/bin/sh", "-c", *argv]
         finished = await told(self.run, argv, _START_DEADLINE, launch.whole_environment())

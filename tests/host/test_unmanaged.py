@@ -414,11 +414,12 @@ class RealTests(TestCase):
     async def refuse(self) -> None:
         """Have no place for the output."""
         self.script = "while :; do sleep 0.1; done"
-        self.unmanaged.outputs = self.directory / "missing"
+        (self.directory / "taken").write_text("")
+        self.unmanaged.outputs = self.directory / "taken" / "missing"
         try:
             await self.unmanaged.control("x", "start")
         except ServiceFailed as failed:
-            self.assertIn("missing/x.output", str(failed))
+            self.assertIn("taken/missing", str(failed))
         else:
             self.fail("nothing was raised")
         self.assertFalse((await self.unmanaged.state("x")).active)
